@@ -7,6 +7,7 @@ import typer
 
 from bitgolf.base.errors import BitgolfError
 from bitgolf.cli.options import Json, RulesName
+from bitgolf.inputs.writable import refuse_page
 from bitgolf.report import screen
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def audit(
             raise BitgolfError(
                 "one folder is run at a time", where="audit", value="--run", way_out=f"give {folders[0]}"
             )
+        if page_file:
+            refuse_page(page_file, "give another --html")
         _many(folders, target, chosen, page_file, as_markdown, as_json)
         return
     if page_file:

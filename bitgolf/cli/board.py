@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bitgolf.cli.options import Json
-from bitgolf.inputs.writable import refuse_file
+from bitgolf.inputs.writable import refuse_page
 from bitgolf.report import screen
 from bitgolf.study.board import write_board
 
@@ -37,7 +37,7 @@ def board(
     """
     page = out or folder / "board.html"
     if folder.is_dir():
-        refuse_file(page)
+        refuse_page(page)
     facts = write_board(folder, page, watch)
     with suppress(KeyboardInterrupt):
         while watch:

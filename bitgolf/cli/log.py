@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from bitgolf.cli.options import Json
+from bitgolf.inputs.writable import refuse_page
 from bitgolf.report import screen
 
 
@@ -26,6 +27,8 @@ def log(
     from bitgolf.published.log import compared, read_logs
     from bitgolf.published.page import SHOWN, write_page
 
+    if report is not None:
+        refuse_page(report, "give another --report")
     logs = read_logs(files)
     header = ("log", *(name.replace("_", " ") for name in SHOWN))
     rows = [(each.name, *(each.facts[name] for name in SHOWN)) for each in logs]

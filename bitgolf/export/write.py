@@ -41,6 +41,9 @@ def export_to(run: str, form_name: str, out: Path | None) -> dict[str, Any]:
     exported = read_exported(run)
     target = out or beside(exported.path) / form.target_name
     (refuse_file if "." in form.target_name else refuse_folder)(target)
+    own = (exported.path, exported.path.parent / "weights.safetensors")
+    if target.exists() and any(each.exists() and target.samefile(each) for each in own):
+        raise BitgolfError("the run's own file would be replaced", where=str(target), way_out="another --out")
     difference = form.write(exported, target)
     num_bytes = sum(path.stat().st_size for path in ([target] if target.is_file() else target.iterdir()))
     return {

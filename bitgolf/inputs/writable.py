@@ -6,6 +6,7 @@ from pathlib import Path
 from bitgolf.base.errors import BitgolfError
 
 WAY_OUT = "give another --out"
+PAGE_START = b"<!doctype html"
 
 
 def refuse_folder(path: Path, way_out: str = WAY_OUT) -> None:
@@ -20,6 +21,18 @@ def refuse_file(path: Path, way_out: str = WAY_OUT) -> None:
     if path.is_dir():
         raise BitgolfError("a file is to be written, and a folder is there", where=str(path), way_out=way_out)
     _refuse_unwritable(path, path.parent, way_out)
+
+
+def refuse_page(path: Path, way_out: str = WAY_OUT) -> None:
+    """Raise BitgolfError unless a page can be written there; of what is there only a page is replaced."""
+    refuse_file(path, way_out)
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("rb") as file:
+        if not file.read(64).lstrip().lower().startswith(PAGE_START):
+            raise BitgolfError(
+                "a page is to be written, and another file is there", where=str(path), way_out=way_out
+            )
 
 
 def _refuse_unwritable(path: Path, folder: Path, way_out: str) -> None:

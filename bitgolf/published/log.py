@@ -66,9 +66,10 @@ def text_of(path: Path) -> tuple[str, bool]:
     data, cut = ends_of(path)
     if not data.strip():
         raise BitgolfError("the file is empty", where=str(path))
-    if encoding_of(data) == "utf-8" and data.count(0) > MOST_NULS * len(data):
+    nuls = data.rstrip(b"\0\r\n").count(0)  # a power cut leaves some at the end
+    if encoding_of(data) == "utf-8" and nuls > MOST_NULS * len(data):
         raise BitgolfError(
-            "not a text", where=str(path), value=f"{data.count(0):,} NUL bytes", way_out="name the log itself"
+            "not a text", where=str(path), value=f"{nuls:,} NUL bytes", way_out="name the log itself"
         )
     return decoded(data), cut
 

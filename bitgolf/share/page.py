@@ -14,7 +14,7 @@ from bitgolf.base.events import Event
 from bitgolf.base.files import read_json, write_bytes
 from bitgolf.export.exported import exported_of
 from bitgolf.inputs.resolve import beside, find_artifact
-from bitgolf.inputs.writable import refuse_file
+from bitgolf.inputs.writable import refuse_page
 from bitgolf.net.backend import Backend
 from bitgolf.net.model import model_with
 from bitgolf.report.templates import templates
@@ -38,7 +38,7 @@ def write_page(run: str, out: Path | None, prompt: str) -> Generator[Event, None
     exported = exported_of(path, unpacked)
     name = path.resolve().parent.name if exported.name == MADE else exported.name
     target = out or beside(path) / "share.html"
-    refuse_file(target)
+    refuse_page(target)
     tokenizer = in_page(unpacked.tokenizer)
     window = min(exported.window, LARGEST_WINDOW)
     model = model_with(unpacked.model, unpacked.weights, Backend().plain()).eval()

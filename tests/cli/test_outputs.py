@@ -62,6 +62,20 @@ def test_a_folder_where_a_file_is_to_be_written_is_refused_at_once(bitgolf, plac
     assert places["file"].read_text() == "kept" and not [*places["folder"].iterdir()]
 
 
+def test_a_page_replaces_pages_alone(bitgolf, places, tmp_path):  # noqa: F811
+    log = tmp_path / "train.log"
+    log.write_text("step:1/1 val_loss:4.2 val_bpb:2.5 train_time:9ms\n")
+    for words in (f"log {log} --report {log}", "board . --out {file}", "share {model} --out {file}"):
+        refused(
+            bitgolf(*words.format(**places).split()), "a page is to be written, and another file is there"
+        )
+    page = tmp_path / "logs.html"
+    page.touch()
+    for _ in range(2):
+        assert bitgolf("log", log, "--report", page)[0] == 0
+    assert page.read_bytes().startswith(b"<!doctype html") and places["file"].read_text() == "kept"
+
+
 def test_what_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("bitgolf.inputs.writable.os.access", lambda path, mode: False)
     for refuse in (refuse_file, refuse_folder):

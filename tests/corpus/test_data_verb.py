@@ -108,7 +108,7 @@ def test_one_line_for_each_odd_source(bitgolf, tmp_path, texts):
         ("empty", "no text files in this folder"),
         ("pipe.txt", "not a regular file (found 'a pipe')"),
         ("/dev/zero", "not a regular file (found 'a device')"),
-        ("", "no such text source"),
+        ("", "an empty path or name"),
     ):
         assert words in refusal(bitgolf("data", source))
 

@@ -1,6 +1,7 @@
 """What other programs load gives the logits of the packed model, and the ids of its tokenizer."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,7 @@ def test_what_cannot_be_written_is_said_before_work(dataset, tmp_path):
     for words, said in (
         ((path, "gguf", None), "no such form"),
         ((path, "safetensors", None), "a file is to be written, and a folder is there"),
+        ((path, "safetensors", Path(path)), "own file would be replaced"),
         ((str(tmp_path / "none.bin"), "safetensors", None), "no packed model"),
     ):
         with pytest.raises(BitgolfError, match=said):

@@ -88,6 +88,16 @@ def test_encodings_and_line_ends_change_nothing(tmp_path, encoding):
     assert found.facts == published(written(tmp_path, "train.log", MARCH)).facts
 
 
+def test_what_a_power_cut_leaves_at_the_end_is_no_fault(tmp_path):
+    text = b"step:1/1 val_loss:4.2 val_bpb:2.5 train_time:9ms\n"
+    path = tmp_path / "cut.log"
+    path.write_bytes(text + b"\0" * 512 + b"\n")
+    assert published(path).facts["bits_per_byte"] == 2.5
+    path.write_bytes(b"\0" * 512 + text)
+    with pytest.raises(BitgolfError, match="512 NUL bytes"):
+        published(path)
+
+
 def test_a_log_that_was_gone_on_with_tells_each_step_once(tmp_path):
     again = "step:1000/20000 train_loss:2.2500 train_time:45000ms step_avg:45.00ms\n"
     curve = published(written(tmp_path, "r.log", MARCH + again)).curves["train_loss"]
