@@ -17,7 +17,6 @@ from bitgolf.audit.tree import (
     attributes_given,
     called,
     calls,
-    calls_of,
     decorated,
     last_called,
     methods,
@@ -119,18 +118,16 @@ def missed_hooks(script: Script) -> Iterator[Finding]:
         and not any("Linear" in ast.unparse(each) for each in kinds)
     ):
         yield script.finding("T11", asked[0], "hooks are set on nn.Linear, and the model has none")
-    for node in calls(script.tree, "linear"):
-        held = [
-            each.value
-            for part in node.args[1:2]
-            for each in nodes(part, ast.Attribute)
-            if each.attr == "weight"
-        ]
-        weights = {each.attr for each in held if isinstance(each, ast.Attribute)}
-        weights |= _handed(script, node, {each.id for each in held if isinstance(each, ast.Name)})
-        for name in sorted(weights & made.keys()):
-            message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
-            yield script.finding("T11", node, message)
+    uses = [each for each in script.reach.all(ast.Call) if last_called(each[0]) == "linear"]
+    for name in sorted(made) if uses else ():
+        layer = script.reach.carries(
+            *(each for each in nodes(script.tree, ast.Attribute) if each.attr == name)
+        )
+        for node, scope in uses:
+            weights = [each for part in node.args[1:2] for each in nodes(part, ast.Attribute)]
+            if any(each.attr == "weight" and layer.by(each.value, scope) for each in weights):
+                message = f"F.linear takes the weight of `{name}`, so no hook on it sees its inputs"
+                yield script.finding("T11", node, message)
 
 
 def own_statistics(script: Script) -> Iterator[Finding]:
@@ -167,18 +164,6 @@ def _matrices(script: Script) -> tuple[str, ...]:
         or "weight" in attributes_given(kind, "Parameter")
     ]
     return "Linear", *like_it
-
-
-def _handed(script: Script, node: ast.Call, names: set[str]) -> set[str]:
-    """The attributes that callers give a function for some of its parameters."""
-    found = set()
-    for function in functions(script) if names else ():
-        taken = [each.arg for each in function.args.args]
-        if any(each is node for each in walked(function)) and names & {*taken}:
-            for call in calls_of(script.tree, function):
-                given = dict(zip(taken, call.args))
-                found |= {each.attr for name in names if isinstance(each := given.get(name), ast.Attribute)}
-    return found
 
 
 def worse_than_rounding(script: Script) -> Iterator[Finding]:

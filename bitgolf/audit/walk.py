@@ -1,7 +1,7 @@
 """What a walk through a script keeps: functions, names, events, and calls that are known."""
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
@@ -66,7 +66,17 @@ class Turns(NamedTuple):
 
 
 class Walk(Callees):
-    """What a walk through a script knows: its functions, its names outside of them, what has happened."""
+    """What a walk through a script knows: its functions, its names outside of them, what has happened.
+
+    What it does at an expression, a call, a statement is added by `Expressions`, `Calls` and `Flow`.
+    """
+
+    value: Callable[[ast.expr | None, Frame], Value]
+    call: Callable[[ast.Call, Frame], Value]
+    handed_over: Callable[[Value, Taker, Frame], None]
+    assign: Callable[..., None]
+    taken: Callable[[ast.expr, ast.expr, Value, Frame], None]
+    block: Callable[[Iterable[ast.stmt], Frame], None]
 
     def __init__(
         self,
@@ -234,30 +244,6 @@ class Walk(Callees):
         if function is None or not isinstance(node, ast.Name):
             return False
         return node.id in named(function, lambda value: True)
-
-    def value(self, node: ast.expr | None, frame: Frame) -> Value:
-        """What an expression carries."""
-        raise NotImplementedError
-
-    def call(self, node: ast.Call, frame: Frame) -> Value:
-        """What a call gives back."""
-        raise NotImplementedError
-
-    def handed_over(self, value: Value, taker: Taker, frame: Frame) -> None:
-        """See `Flow`."""
-        raise NotImplementedError
-
-    def assign(self, target: ast.expr, value: Value, frame: Frame, source: ast.expr | None = None) -> None:
-        """Give a value to a name, an attribute, or a place in something."""
-        raise NotImplementedError
-
-    def taken(self, target: ast.expr, over: ast.expr, value: Value, frame: Frame) -> None:
-        """What a loop takes its names from."""
-        raise NotImplementedError
-
-    def block(self, body: Iterable[ast.stmt], frame: Frame) -> None:
-        """Statements in order."""
-        raise NotImplementedError
 
 
 def ending(trees: Iterable[ast.Module]) -> set[str]:
