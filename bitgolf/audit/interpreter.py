@@ -5,11 +5,12 @@ executed. What stands in for tensors, tokenizers or texts is added by those who 
 """
 
 import ast
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import Definition, called, last_called, own
+from bitgolf.audit.tree import Definition, called, contexts, last_called, own
 from bitgolf.public.constants import folded
 
 MOST_STEPS, MOST_DEPTH, MOST_TURNS, MOST_TEXT = 20_000, 8, 32, 1_000
@@ -60,6 +61,9 @@ COMPARED: dict[type[ast.cmpop], Callable[[Known, Known], bool]] = {
     ast.Is: lambda a, b: a is b,
     ast.IsNot: lambda a, b: a is not b,
 }
+
+
+LISTED = (list, tuple, set, dict, range, Iterator)
 
 
 class Interpreter:
@@ -118,8 +122,12 @@ class Interpreter:
                     return ways[0] if same(*ways) else UNKNOWN
                 return self.value(node.body if test else node.orelse, names)
             case ast.BoolOp():
-                truth = self.truth(node, names)
-                return UNKNOWN if truth is None else truth
+                for each in node.values:
+                    value = self.value(each, names)
+                    truth = self.true(value)
+                    if truth is None or truth is isinstance(node.op, ast.Or):
+                        break
+                return UNKNOWN if truth is None else value
             case ast.Compare(ops=[op], comparators=[other]):
                 return self.compared(op, self.value(node.left, names), self.value(other, names))
             case ast.UnaryOp():
@@ -198,21 +206,32 @@ class Interpreter:
     def each(self, node: Comprehension, names: Names) -> Known:
         """What a comprehension makes of each of something, pairs for a dict."""
         element = ast.Tuple([node.key, node.value]) if isinstance(node, ast.DictComp) else node.elt
-        first, inner = node.generators[0], dict(names)
-        over = self.value(first.iter, names)
-        if isinstance(over, Unknown) or len(node.generators) > 1:
+        result: list[Known] = []
+        if not self._each(node.generators, element, dict(names), result):
             return UNKNOWN
-        result = []
-        for each in [*over][: self.most_turns]:
-            self.assign(first.target, each, inner)
-            kept = [self.truth(test, inner) for test in first.ifs]
-            if None in kept:
-                return UNKNOWN
-            if all(kept):
-                result.append(self.value(element, inner))
-        if isinstance(node, ast.GeneratorExp) and UNKNOWN in result:
-            return [True] if True in result else UNKNOWN  # for any()
-        return result
+        if isinstance(node, ast.GeneratorExp):
+            return self.generated(result)
+        return set(result) if isinstance(node, ast.SetComp) else result
+
+    def generated(self, items: list[Known]) -> Known:
+        """What a generator expression stands for."""
+        return items if UNKNOWN not in items else [True] if True in items else UNKNOWN  # for any()
+
+    def _each(
+        self, over: list[ast.comprehension], element: ast.expr, names: Names, result: list[Known]
+    ) -> bool:
+        if not over:
+            result.append(self.value(element, names))
+            return True
+        turns = self.value(over[0].iter, names)
+        if not isinstance(turns, (*LISTED, str, bytes)) and not hasattr(turns, "shape"):
+            return False
+        for each in islice(turns, self.most_turns):
+            self.assign(over[0].target, each, names)
+            kept = [self.truth(test, names) for test in over[0].ifs]
+            if None in kept or all(kept) and not self._each(over[1:], element, names, result):
+                return False
+        return True
 
     def call(self, node: ast.Call, names: Names) -> Known:
         """What a call gives back."""
@@ -254,17 +273,24 @@ class Interpreter:
 
     def enter(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Known:
         """What a function gives back for what it is given."""
-        names = self.defaults(function)
-        taken = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
-        taken = taken[1:] if taken[:1] in (["self"], ["cls"]) else taken
-        names |= dict(zip(taken, given)) | {name: value for name, value in named.items() if name in names}
+        names = self.handed(function, given, named)
         self.depth += 1
-        names.pop("return", None)
         self.block(function.body, names)
         self.depth -= 1
         returned = names.get("return", [])
         one = returned and all(same(each, returned[0]) for each in returned)
         return returned[0] if one else UNKNOWN
+
+    def handed(self, function: Definition, given: Sequence[Known], named: Mapping[str, Known]) -> Names:
+        """A function's parameters, but for the object that it is a method of."""
+        names = self.defaults(function)
+        taken = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        taken = taken[1:] if taken[:1] in (["self"], ["cls"]) else taken
+        if function.args.vararg:
+            names[function.args.vararg.arg] = (*given[len(taken) :],)
+        if function.args.kwarg:
+            names[function.args.kwarg.arg] = {name: named[name] for name in named.keys() - names.keys()}
+        return names | dict(zip(taken, given)) | {name: named[name] for name in named.keys() & names.keys()}
 
     def defaults(self, function: Definition) -> Names:
         """A function's parameters where nothing is given."""
@@ -282,9 +308,16 @@ class Interpreter:
             case ast.Name():
                 names[target.id] = value
             case ast.Tuple() | ast.List():
-                parts = [*value] if isinstance(value, tuple | list) and len(value) == len(target.elts) else []
+                parts = [*value] if isinstance(value, LISTED) or hasattr(value, "shape") else []
+                starred = [i for i, each in enumerate(target.elts) if isinstance(each, ast.Starred)]
+                if starred and parts:
+                    end = len(parts) - len(target.elts) + starred[0] + 1
+                    parts[starred[0] : end] = [parts[starred[0] : end]]
+                known = len(parts) == len(target.elts)
                 for i, each in enumerate(target.elts):
-                    self.assign(each, parts[i] if parts else UNKNOWN, names)
+                    self.assign(each, parts[i] if known else UNKNOWN, names)
+            case ast.Starred():
+                self.assign(target.value, value, names)
 
     def block(self, body: Sequence[ast.stmt], names: Names) -> str:
         """Statements in order; how they end: return, break, continue, or nothing."""
@@ -306,8 +339,8 @@ class Interpreter:
             case ast.AnnAssign():
                 self.assign(node.target, self.value(node.value, names), names)
             case ast.AugAssign():
-                both = ast.copy_location(ast.BinOp(node.target, node.op, node.value), node)
-                self.assign(node.target, self.value(both, names), names)
+                held = self.value(node.target, names)
+                self.assign(node.target, self.changed_by(node, held, self.value(node.value, names)), names)
             case ast.Return():
                 names.setdefault("return", []).append(self.value(node.value, names))
                 return "return"
@@ -330,11 +363,21 @@ class Interpreter:
             case ast.While():
                 self.value(node.test, names)
                 self.block(node.body, names)
-            case ast.With() | ast.Try():
+            case ast.With():
+                for each in contexts(node):
+                    self.value(each, names)
                 return self.block(node.body, names)
+            case ast.Try():
+                return self.block([*node.body, *node.orelse, *node.finalbody], names)
             case ast.Expr():
                 self.value(node.value, names)
         return ""
+
+    def changed_by(self, node: ast.AugAssign, held: Known, value: Known) -> Known:
+        """What stands there after `+=`."""
+        return self.operation(
+            ast.copy_location(ast.BinOp(node.target, node.op, node.value), node), held, value
+        )
 
     def branched(self, node: ast.If, names: Names) -> str:
         """Of a branch whose condition is not known both ways, and what they changed is not known."""
@@ -361,12 +404,10 @@ class Interpreter:
             return {}
         if scope not in self.known:
             names = self.known[scope] = self.defaults(scope)
-            taken = [each.arg for each in scope.args.args]
-            taken = taken[1:] if taken[:1] == ["self"] else taken
             if (node := self.written.called.get(id(scope))) is not None:
-                values = zip(taken, [self.value(each, {}) for each in node.args])
-                words = {each.arg: self.value(each.value, {}) for each in node.keywords if each.arg in names}
-                names |= {name: each for name, each in (*values, *words.items()) if each is not UNKNOWN}
+                words = {each.arg: self.value(each.value, {}) for each in node.keywords if each.arg}
+                handed = self.handed(scope, [self.value(each, {}) for each in node.args], words)
+                names |= {name: each for name, each in handed.items() if each is not UNKNOWN}
             for each in scope.body:
                 if isinstance(each, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.If):
                     self.statement(each, names)

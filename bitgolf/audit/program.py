@@ -10,9 +10,9 @@ from itertools import chain, islice
 
 from bitgolf.audit.interpreter import (
     BUILT_IN,
+    LISTED,
     PYTHON_FAULTS,
     UNKNOWN,
-    Comprehension,
     Interpreter,
     Known,
     Names,
@@ -21,7 +21,7 @@ from bitgolf.audit.interpreter import (
     same,
 )
 from bitgolf.audit.script import Script
-from bitgolf.audit.tree import Definition, called, contexts, last_called, nodes, own_nodes
+from bitgolf.audit.tree import Definition, called, last_called, nodes, own_nodes
 from bitgolf.audit.values import base_name, last_name
 
 MOST_STEPS, MOST_DEPTH, MOST_LISTED = 400_000, 24, 30_000
@@ -66,7 +66,6 @@ def _whole(function: Callable[..., Known]) -> Callable[..., Known]:
     return of_known
 
 
-LISTED = (list, tuple, set, dict, range, Iterator)
 PYTHON: dict[str, Callable[..., Known]] = {
     **BUILT_IN,
     **{each.__name__: _whole(each) for each in (sum, max, min, any, all, sorted, set)},
@@ -123,13 +122,6 @@ class Program(Interpreter):
                     return Made(self.flow.classes[node.id], names)
             case ast.Lambda():
                 return Made(node, names)
-            case ast.BoolOp():
-                for each in node.values:
-                    value = self.value(each, names)
-                    truth = self.true(value)
-                    if truth is None or truth is isinstance(node.op, ast.Or):
-                        break
-                return UNKNOWN if truth is None else value
             case ast.Yield():
                 value = self.value(node.value, names) if node.value else None
                 self.yields[-1].append(value)
@@ -154,31 +146,9 @@ class Program(Interpreter):
                 values.append(self.value(each, names))
         return values
 
-    def each(self, node: Comprehension, names: Names) -> Known:
-        """Also over several things at once, and of some of what is not known."""
-        element = ast.Tuple([node.key, node.value]) if isinstance(node, ast.DictComp) else node.elt
-        result: list[Known] = []
-        if not self._each(node.generators, element, dict(names), result):
-            return UNKNOWN
-        if isinstance(node, ast.GeneratorExp):
-            return iter(result)
-        return set(result) if isinstance(node, ast.SetComp) else result
-
-    def _each(
-        self, over: list[ast.comprehension], element: ast.expr, names: Names, result: list[Known]
-    ) -> bool:
-        if not over:
-            result.append(self.value(element, names))
-            return True
-        turns = self.value(over[0].iter, names)
-        if not isinstance(turns, LISTED) and not hasattr(turns, "shape"):
-            return False
-        for each in turns:
-            self.assign(over[0].target, each, names)
-            kept = [self.truth(test, names) for test in over[0].ifs]
-            if None in kept or all(kept) and not self._each(over[1:], element, names, result):
-                return False
-        return True
+    def generated(self, items: list[Known]) -> Known:
+        """Items that are taken one by one."""
+        return iter(items)
 
     def attribute(self, node: ast.Attribute, held: Known, names: Names) -> Known:
         """Also of objects and classes of the script."""
@@ -267,19 +237,12 @@ class Program(Interpreter):
         """Also of generators: all that they yield at once."""
         if self.depth >= self.most_depth:
             return UNKNOWN
-        names = {**self.around, **self.defaults(function)}
         taken = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        if self.self is not None and taken[0] not in ("self", "cls"):
+            given = [self.self, *given]
+        names = {**self.around, **self.handed(function, given, named)}
         if self.self is not None:
-            names[taken[0]], taken = self.self, taken[1:]
-        elif taken[:1] in (["self"], ["cls"]):
-            taken = taken[1:]
-        names |= dict(zip(taken, given)) | {name: value for name, value in named.items() if name in names}
-        if function.args.vararg:
-            names[function.args.vararg.arg] = (*given[len(taken) :],)
-        if function.args.kwarg:
-            names[function.args.kwarg.arg] = {
-                name: value for name, value in named.items() if name not in names
-            }
+            names[taken[0]] = self.self
         names["return"] = []
         self.around, self.self = {}, None
         yields = any(isinstance(each, ast.Yield | ast.YieldFrom) for each in own_nodes(function))
@@ -332,18 +295,6 @@ class Program(Interpreter):
                 if not isinstance(held, Unknown):
                     self.changed.append((held, None))
                     self.put(held, where, value)
-            case ast.Tuple() | ast.List() if isinstance(value, LISTED) or hasattr(value, "shape"):
-                parts = [*value]
-                starred = [i for i, each in enumerate(target.elts) if isinstance(each, ast.Starred)]
-                if starred:
-                    end = len(parts) - len(target.elts) + starred[0] + 1
-                    parts[starred[0] : end] = [parts[starred[0] : end]]
-                for each, part in zip(
-                    target.elts, parts if len(parts) == len(target.elts) else [UNKNOWN] * 99
-                ):
-                    self.assign(each, part, names)
-            case ast.Starred():
-                self.assign(target.value, value, names)
             case _:
                 super().assign(target, value, names)
 
@@ -367,32 +318,15 @@ class Program(Interpreter):
             match node:
                 case ast.FunctionDef():
                     names[node.name] = Made(node, names if names is not self.outside else {})
-                case ast.AugAssign():
-                    held = self.value(node.target, names)
-                    self.assign(
-                        node.target, self.changed_by(node, held, self.value(node.value, names)), names
-                    )
                 case ast.For():
                     return self._loop(node, self.value(node.iter, names), names)
                 case ast.While():
                     return self._loop(node, self._while(node, names), names)
-                case ast.With():
-                    for each in contexts(node):
-                        self.value(each, names)
-                    return self.block(node.body, names)
-                case ast.Try():
-                    return self.block([*node.body, *node.orelse, *node.finalbody], names)
                 case _:
                     return super().statement(node, names)
         except PYTHON_FAULTS:
             self.forget([node], names)
         return ""
-
-    def changed_by(self, node: ast.AugAssign, held: Known, value: Known) -> Known:
-        """What stands there after `+=`."""
-        return self.operation(
-            ast.copy_location(ast.BinOp(node.target, node.op, node.value), node), held, value
-        )
 
     def _while(self, node: ast.While, names: Names) -> Iterator[Known]:
         while (truth := self.truth(node.test, names)) is not False:
