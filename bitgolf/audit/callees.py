@@ -27,6 +27,7 @@ from bitgolf.audit.tree import (
 from bitgolf.audit.values import LAMBDA, dotted, last_name
 
 # What torch's own classes have: of a class that is made of one of them, a method of such a name is that.
+OPTIMIZERS = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
 PROTOCOL = {*dir(torch.nn.Module), *dir(torch.optim.Optimizer), "backward"}
 OTHERS = OTHERS_OWN | PROTOCOL | COLLECTIVES
 PLAIN_KINDS = ("str", BUFFER, LAMBDA)
@@ -181,6 +182,12 @@ class Callees:
         for each in found:  # `class Module(nn.Module)` is made of another one
             found += [base for base in self.bases[each] if base in self.classes and base not in found]
         return found
+
+    def makes_optimizer(self, node: ast.AST) -> bool:
+        """A call of one of torch's optimizers, or of one's own that is made of it."""
+        name = last_name(node.func) if isinstance(node, ast.Call) else ""
+        bases = {base for kind in self.lineage(name) for base in self.bases[kind]} or {name}
+        return bool(bases & OPTIMIZERS)
 
     def _overrides(self, kind: str, own: Definition) -> bool:
         """Whether a method does what torch's classes do by its name; an optimizer's step does anyway."""

@@ -9,8 +9,7 @@ is followed once: the cost grows with the script, not with the paths through it.
 import ast
 from collections.abc import Iterable, Sequence
 
-import torch
-
+from bitgolf.audit.callees import OPTIMIZERS
 from bitgolf.audit.calls import Calls, OwnCall
 from bitgolf.audit.expressions import joined
 from bitgolf.audit.indices import meeting, text_of_index
@@ -53,7 +52,6 @@ from bitgolf.audit.values import (
 from bitgolf.audit.walk import MOST_STEPS, Turns
 
 MOST_EPOCHS = 50  # of a loop over the same again
-OPTIMIZERS = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
 
 
 class Flow(Calls):

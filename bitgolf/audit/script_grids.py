@@ -326,14 +326,12 @@ def _left_out(tree: ast.Module, name: str) -> bool:
 
 def exported_optimizer(script: Script) -> Iterator[Finding]:
     """K06: the state of an optimizer comes to what is compressed."""
-    stepped = {called(node).rpartition(".")[0] for node in calls(script.tree, "zero_grad")}
-    loops = list(nodes(script.tree, ast.For, ast.comprehension))
-    stepped |= {name for each in loops if names_in(each.target) & stepped for name in names_in(each.iter)}
-    stepped |= {name for each in loops if names_in(each.iter) & stepped for name in names_in(each.target)}
+    made = [call for call, _ in script.reach.all(ast.Call) if script.flow.makes_optimizer(call)]
+    optimizers = script.reach.carries(*made)
     states = [
         node
-        for node in nodes(script.tree, ast.Attribute)
-        if node.attr in ("state", "state_dict") and ast.unparse(node.value).partition("[")[0] in stepped
+        for node, scope in script.reach.all(ast.Attribute)
+        if node.attr in ("state", "state_dict") and optimizers.by(node.value, scope)
     ]
     packed = script.reach.handed("compress") if states else []
     buffers = {name for part, _ in packed for name in names_in(part)}

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterator
 
 from bitgolf.audit.finding import Finding
-from bitgolf.audit.flow import OPTIMIZERS
 from bitgolf.audit.interpreter import Seen
 from bitgolf.audit.one_tensor import Loop, Tensor, Tensors, clips, packed, rounded
 from bitgolf.audit.parameters import Part, parameters_of
@@ -13,7 +12,6 @@ from bitgolf.audit.script import Script, functions
 from bitgolf.audit.script_grids import grids
 from bitgolf.audit.tree import (
     attributes_given,
-    called,
     calls,
     last_called,
     lines_of,
@@ -118,7 +116,7 @@ def in_no_group(script: Script) -> Iterator[Finding]:
     scopes: list[ast.AST] = [*functions(script), script.tree]
     scopes = [each for each in scopes if getattr(each, "name", "") not in adapting]
     inner_of = [(scope, node) for scope in scopes for node in _inner_nodes(scope)]
-    makers = [(scope, node) for scope, node in inner_of if _makes_optimizer(script, node)]
+    makers = [(scope, node) for scope, node in inner_of if script.flow.makes_optimizer(node)]
     builders = [*dict.fromkeys(scope for scope, _ in makers)]
     helpers = [each for _, node in makers for call in nodes(node, ast.Call) for each in own(call)]
     builders += [each for each in helpers if each not in builders]
@@ -179,7 +177,7 @@ def _module(call: ast.Call, modules: set[str]) -> str:
 def _taken_whole(script: Script, scope: ast.AST, looped: set[int]) -> Iterator[ast.Call]:
     """Calls for parameters that are handed to an optimizer, or kept and not looped over."""
     for node in _inner_nodes(scope):
-        makes = _makes_optimizer(script, node)
+        makes = script.flow.makes_optimizer(node)
         for call in nodes(node, ast.Call) if makes or isinstance(node, ast.Assign | ast.AugAssign) else ():
             kept = id(call) not in looped and not any(calls(node, "numel"))  # those are counted alone
             if last_called(call) in ASKED and (makes or kept):
@@ -197,13 +195,6 @@ def _own_words(part: Part) -> Iterator[str]:
     for word, following in zip(words, [*words[1:], ""]):
         if not word.isdigit() and not following.isdigit() and word not in ("weight", "bias"):
             yield word
-
-
-def _makes_optimizer(script: Script, node: ast.AST) -> bool:
-    """A call of one of torch's optimizers, or of one's own."""
-    made = script.flow.classes.get(called(node))
-    of_torch = last_called(node) in OPTIMIZERS
-    return of_torch or bool(made and any("Optimizer" in ast.unparse(base) for base in made.bases))
 
 
 def _selections(scope: ast.AST) -> Iterator[tuple[Loop, ast.Call]]:
