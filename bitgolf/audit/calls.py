@@ -99,6 +99,8 @@ class Calls(Expressions):
                 pass
         for each in (*given, *named.values()):
             everything |= each
+        if callee.how == OWN and callee.functions:  # that calls itself
+            return everything.plain
         result = library.called(self, node, held, [*given, *named.values()], everything, frame)
         return result._replace(kind=made, tables=held.tables) if made else result
 

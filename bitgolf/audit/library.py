@@ -103,6 +103,12 @@ class Call(NamedTuple):
         """What it is a method of."""
         return self.node.func.value if isinstance(self.node.func, ast.Attribute) else None
 
+    @property
+    def of_unknown(self) -> bool:
+        """Whether it is a method of an object of which nothing is known: its name alone says what it does."""
+        known = self.held.marks & {VAL, TRAIN, GOLD} or self.name.partition(".")[0] in self.flow.imported
+        return bool(self.on and not known)
+
 
 def called(
     flow: "Expressions", node: ast.Call, held: Value, given: Sequence[Value], everything: Value, frame: Frame
@@ -112,7 +118,8 @@ def called(
     result = _first(SIMPLE, call)
     frozen = FROZEN in everything.marks and LIVE not in everything.marks or INFERENCE in everything.marks
     if frozen and (call.last in LEARNS or call.last == "Parameter" and INFERENCE in everything.marks):
-        call.event("frozen", everything, way="here" if FROZEN in frame.modes else "")
+        way = "here" if FROZEN in frame.modes else ""
+        call.event("frozen", everything, way=way, guessed=call.of_unknown)
     if result is None:
         _noted(call)
         result = _first(FOLLOWED, call)
@@ -265,7 +272,8 @@ def _noted(call: Call) -> None:
     if last in LEARNS or last in FITTED and everything.has(VAL):
         owner = next((each for each in reversed([*frame.owners.values()]) if each), "")
         owner = optimized_thing(node.args[1]) if last == "grad" and len(node.args) > 1 else owner
-        call.event("train" if everything.has(VAL) else "fit", everything, owner=owner)
+        kind = "train" if everything.has(VAL) else "fit"
+        call.event(kind, everything, owner=owner, guessed=call.of_unknown)
     elif last.endswith("_") and everything.has(GRAD):
         if call.on:
             flow.put(call.on, Value(frozenset((GRAD,))), frame)

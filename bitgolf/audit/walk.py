@@ -128,6 +128,7 @@ class Walk(Callees):
         owner: str = "",
         tables: frozenset[str] = NO_NAMES,
         way: str = "",
+        guessed: bool = False,
     ) -> None:
         """Note something that happens here."""
         marks = value.marks | (frame.control.marks & {RANK, FEW})
@@ -135,7 +136,7 @@ class Walk(Callees):
         value = value._replace(marks=marks)
         if kind in ("score", "studied") and frame.alone:
             owner = str(frame.alone)
-        inside = (frame.loops, value, owner, frame.name, frame.off, tables, way, frame.guessed)
+        inside = (frame.loops, value, owner, frame.name, frame.off, tables, way, frame.guessed or guessed)
         self.events.append(Event(kind, line, self.time, *inside))
 
     def remember(self, name: str, value: Value, held: Value = NOTHING) -> None:

@@ -7,6 +7,8 @@ from tests.audit.planted import changed, indented
 from tests.audit.test_script import ADD, START, audited, real
 
 CLASS, MAIN, STEP, PACK = "class Block(", "def main():\n", "        optimizer.step()\n", "    buffer = io"
+SUMS = "    sums = torch.zeros(2, dtype=torch.float64)\n"
+PARTS = "        before, after = part[:-1], part[1:]\n"
 LAST = '    print(f"final'
 FITTING = indented(
     """
@@ -85,8 +87,12 @@ NEIGHBOURS = {
     ],
     "hooks": [(CLASS, HOOKS + CLASS), (PACK, LOOKED + PACK)],
     "of what is scored": [
-        *own_class(*OF_TOKENS, made="    sums = torch.zeros(2, dtype=torch.float64)\n"),
+        *own_class(*OF_TOKENS, made=SUMS),
         (ADD, ADD + "".join(f"            own.{name}(after, loss)\n" for name in OF_TOKENS)),
+    ],
+    "backward, which calls itself": [
+        *own_class("backward", body="return self.backward(x[1:]) if len(x) > 9 else 0", made=SUMS),
+        (PARTS, PARTS + "        own.backward(after)\n"),
     ],
     "eval of a formula": [*own_class("eval", "zero_grad"), (STEP, STEP + "        own.eval([step])\n")],
     "save of a report": [*own_class("save", "write"), (LAST, "    own.save(net.state_dict())\n" + LAST)],
@@ -142,6 +148,11 @@ EARLY = "    for at in range(9):\n        {}.advance(stream[at * 640 : at * 640 
 def test_what_is_entered_by_its_name_alone_is_suspected(tmp_path, receiver, sure):
     text = changed((CLASS, LEARNER + CLASS), (START, EARLY.format(receiver) + START))
     assert ("V07", sure) in [(each.code, each.sure) for each in audited(tmp_path, text).findings]
+
+
+def test_a_backward_of_an_object_that_is_not_known_is_suspected(tmp_path):
+    text = changed((PARTS, PARTS + "        settings.parts[start].backward(after)\n"))
+    assert {each.sure for each in audited(tmp_path, text).findings} == {SUSPECTED}
 
 
 def test_a_step_of_a_class_of_the_scripts_own_is_followed(tmp_path):
