@@ -3,8 +3,9 @@
 In this order a script becomes findings:
 
 1. `unwrap` opens what is packed, `own_names` and `aliases` tell names apart, `tree` answers for nodes.
-2. `values`, `walk`, `expressions` with `library`, `calls`, `flow`: what reaches what, as marks that values
-   carry, and the events on their way. `indices` tells one piece of the text from another.
+2. `callees` says what a call is of: the script, a library, or not known. `values`, `walk`, `expressions` with
+   `library`, `calls`, `flow`: what reaches what, as marks that values carry, and the events on their way.
+   `indices` tells one piece of the text from another.
 3. `script` holds all of it, with `written` and `reach`: what checks ask.
 4. `interpreter`: its statements with values, where those are known. What builds on it has some of its own:
    `byte_table` a tokenizer, `one_tensor` a tensor, `program` objects, `passes` with `arrays` the whole text.

@@ -46,7 +46,6 @@ class Callees:
         self.classes: dict[str, ast.ClassDef] = {}
         self.methods: dict[tuple[str, str], Definition] = {}
         self.owner: dict[int, str] = {}  # the class of a method
-        self.around: dict[int, Definition] = {}  # the function around a function
         self.imported: dict[str, str] = {}  # names of modules and of what is in them, whole
         self.scopes: dict[
             int, tuple[int, str]
@@ -81,7 +80,7 @@ class Callees:
                         self.bound.setdefault(scope, set()).add(child.arg)
                     case ast.FunctionDef() | ast.AsyncFunctionDef():
                         inner, inner_of = child, of or kind
-                        self._function(child, function, kind, scope)
+                        self._function(child, kind, scope)
                     case ast.ClassDef():
                         self.classes.setdefault(child.name, child)
                         inner_kind, inner_of = child.name, ""
@@ -96,12 +95,10 @@ class Callees:
                         inner_kind = kind
                 waiting.append((child, inner, inner_kind, inner_of))
 
-    def _function(self, node: Definition, around: Definition | None, kind: str, scope: int) -> None:
+    def _function(self, node: Definition, kind: str, scope: int) -> None:
         self.functions.setdefault(node.name, node)
         self.called_so.setdefault(node.name, []).append(node)
         self.outer[id(node)] = scope
-        if around is not None:
-            self.around[id(node)] = around
         if kind:
             self.methods[kind, node.name] = node
             self.owner[id(node)] = kind

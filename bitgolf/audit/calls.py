@@ -143,11 +143,11 @@ class Calls(Expressions):
         )
         inner.modes = modes_of(" ".join(map(ast.unparse, function.decorator_list)), frame.modes)
         inner.alone, inner.began_alone = frame.alone, bool(frame.alone)
+        inner.scope = id(function)
         inner.texts, inner.kind = texts, self.owner.get(id(function), "")
         inner.guessed = frame.guessed or call.guessed
         closed = False
-        around = self.around.get(id(function))
-        if around is not None and around.name == frame.name:  # functions inside others see the names around
+        if self.outer[id(function)] == frame.scope:  # functions inside others see the names around
             closed = True
             inner.names = {**frame.names, **names}
             inner.texts = {**frame.texts, **texts}

@@ -185,7 +185,7 @@ class Frame:
     changed in place. alone: the line of a test by which some processes are not here. began_alone: whether the
     function was called where they are not. taker: what takes its yields.
     modes: FROZEN where no gradients are kept, INFERENCE where not even versions of tensors are. guessed:
-    whether the function, or one around its call, was entered by its name alone.
+    whether the function, or one around its call, was entered by its name alone. scope: the function.
     """
 
     name: str
@@ -209,6 +209,7 @@ class Frame:
     taker: "Taker | None" = None
     modes: frozenset[str] = NO_NAMES
     guessed: bool = False
+    scope: int = 0
 
 
 def modes_of(text: str, before: frozenset[str]) -> frozenset[str]:
