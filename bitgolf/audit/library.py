@@ -287,7 +287,8 @@ def _noted(call: Call) -> None:
         buffers += [call.on] if call.on and held.kind == BUFFER else []
         for part in buffers:
             flow.put(part, everything.plain, frame)
-        call.event("write", way="memory" if buffers or last == "dumps" else "file")
+        way = "memory" if buffers or last == "dumps" else "file"
+        call.event("write", way=way, guessed=call.of_unknown and last not in OTHERS_OWN)
     elif last in LOADS:
         own = frame.began_alone and flow.made_here(call.on, frame)
         owner = "" if own else str(frame.alone or "")

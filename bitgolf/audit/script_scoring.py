@@ -42,7 +42,8 @@ def learned_first(script: Script) -> Iterator[Finding]:
         if written and not put_back:
             if not fresh or after:  # of one's own, it is not what the model that is written has
                 message += f", and the model is written after it ({script.line(written[0].line)})"
-                yield script.finding("V06", train, message, sure=FOUND)
+                sure = SUSPECTED if all(each.guessed for each in written) else FOUND
+                yield script.finding("V06", train, message, sure=sure)
         elif not before and after:
             same = [event for event in after if roots & event.value.roots]
             model = _is_model(script.tree, train.owner)

@@ -150,8 +150,15 @@ def test_what_is_entered_by_its_name_alone_is_suspected(tmp_path, receiver, sure
     assert ("V07", sure) in [(each.code, each.sure) for each in audited(tmp_path, text).findings]
 
 
-def test_a_backward_of_an_object_that_is_not_known_is_suspected(tmp_path):
-    text = changed((PARTS, PARTS + "        settings.parts[start].backward(after)\n"))
+@pytest.mark.parametrize(
+    ("before", "line", "after"),
+    [
+        (PARTS, "        settings.parts[start].backward(after)\n", ""),
+        ("", "    settings.parts[0].dumps(net.state_dict())\n", LAST),
+    ],
+)
+def test_what_an_object_that_is_not_known_does_is_suspected(tmp_path, before, line, after):
+    text = changed((before + after, before + line + after))
     assert {each.sure for each in audited(tmp_path, text).findings} == {SUSPECTED}
 
 
