@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from bitgolf.audit.interpreter import (
     BUILT_IN,
+    MOST_TURNS,
     PYTHON_FAULTS,
     UNKNOWN,
     Comprehension,
@@ -197,6 +198,13 @@ class Tokens(Interpreter):
             for case in node.cases:
                 if self._fits(case, subject, names):
                     return self.block(case.body, names)
+            return ""
+        if isinstance(node, ast.While):
+            for _ in range(MOST_TURNS):
+                if not self.truth(node.test, names):
+                    break
+                if (end := self.block(node.body, names)) in ("return", "break"):
+                    return "return" if end == "return" else ""
             return ""
         return super().statement(node, names)
 

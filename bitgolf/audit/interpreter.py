@@ -361,11 +361,8 @@ class Interpreter:
                     if end in ("return", "break"):
                         return "return" if end == "return" and len(turns) > 1 else ""
             case ast.While():
-                for _ in range(self.most_turns):
-                    truth = self.truth(node.test, names)
-                    end = "break" if truth is False else self.block(node.body, names)
-                    if end in ("return", "break") or truth is None:
-                        return "return" if end == "return" and truth else ""
+                self.value(node.test, names)
+                self.block(node.body, names)  # once: what comes after a training is to be come to
             case ast.With():
                 for each in contexts(node):
                     self.value(each, names)

@@ -29,8 +29,8 @@ class Step(NamedTuple):
 class Reach:
     """The ways of values through some trees. Names of a function are those of the functions in it too."""
 
-    def __init__(self, trees: list[ast.Module], kinds: Kinds, bound: Mapping[int, set[str]]) -> None:
-        self.kinds, self.bound = kinds, bound
+    def __init__(self, trees: list[ast.Module], kinds: Kinds) -> None:
+        self.kinds = kinds
         self.asked = 0
         self.scopes: dict[int, int] = {}  # functions, by the outermost one around
         self.fields: dict[int, str] = {}  # statements of a class, by its name
@@ -70,11 +70,7 @@ class Reach:
             case ast.Return(value=ast.expr() as value) | ast.Yield(value=ast.expr() as value):
                 yield self._step({(inside, RETURN)}, value, scope)
             case ast.Call(func=ast.Attribute(value=held, attr="append" | "extend" | "add"), args=[part]):
-                own_names = self.bound.get(scope, set()) | self.bound.get(inside, set())
-                outside = (
-                    isinstance(held, ast.Name) and held.id not in own_names
-                )  # a list of the whole script
-                yield self._step({*self._given(held, 0 if outside else scope)}, part, scope)
+                yield self._step({*self._given(held, scope)}, part, scope)
         if isinstance(node, ast.Call):
             words = [(each.arg, each.value) for each in node.keywords if each.arg]
             for function in own(node):

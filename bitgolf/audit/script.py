@@ -31,7 +31,7 @@ class Script(NamedTuple):
     flow: Flow
     printed: Callable[[tuple[int, int]], bool] = lambda lines: False
     beside: tuple[str, ...] = ()
-    reach: Reach = Reach([], {}, {})
+    reach: Reach = Reach([], {})
     written: Written = Written([])
     alone: bool = False
 
@@ -142,7 +142,7 @@ def follow(
     except RecursionError:
         raise BitgolfError("nested too deeply to be followed", where=name) from None
     flow.settle()
-    reach, written = Reach([*flow.trees], flow.kinds, flow.bound), Written(flow.trees)
+    reach, written = Reach([*flow.trees], flow.kinds), Written(flow.trees)
     return Script(name, layers, events, flow, beside=names, reach=reach, written=written)
 
 

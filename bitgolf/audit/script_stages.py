@@ -11,6 +11,7 @@ from bitgolf.audit.interpreter import Interpreter
 from bitgolf.audit.script import Script, functions
 from bitgolf.audit.tree import (
     arithmetic,
+    base_of,
     calls,
     last_called,
     lines_of,
@@ -154,12 +155,19 @@ def kept_until_the_end(script: Script) -> Iterator[Finding]:
         if not lines & {*lines_of(loop)} or any(nodes(scope, ast.Yield)) or not silent:
             continue
         near = [loop, *(each for call in nodes(loop, ast.Call) for each in own(call))]
-        kept = [each for part in near for each in calls(part, "append") if each.args]
-        told = script.reach.carries(*(each.args[0] for each in kept))
-        if any(told.by(part, around) for part, around in script.reach.handed(*TELLS, "dumps")):
-            message = "what its steps tell is written at the end alone: a machine that is lost takes it along"
-            yield script.finding("K13", kept[0], message)
-            return
+        kept = {
+            base_of(each)[: -len(".append")].rpartition(".")[2]: each
+            for part in near
+            for each in calls(part, "append")
+        }
+        for told in calls(script.tree, *TELLS, "dumps"):
+            names = {each.id for each in nodes(told, ast.Name)} | {
+                each.attr for each in nodes(told, ast.Attribute)
+            }
+            for name in (kept.keys() & names) - script.flow.imported.keys():
+                message = f"`{name}` is written at the end alone: a machine that is lost takes it along"
+                yield script.finding("K13", kept[name], message)
+                return
 
 
 TELLS = {
