@@ -127,6 +127,8 @@ def _work(
     clock.lap("data")
     ahead.wait(first=True)
     code = _code_that_fits(recipe, dataset)
+    if recipe.score.eval_seconds:
+        ahead.wait()  # the speed of an evaluation is measured before the training
     clock.lap("prepare")
     opening = opening_of(dataset)
     if resume and (finished := finished_result(folder, recipe, dataset, seed)):
