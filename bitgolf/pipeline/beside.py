@@ -1,56 +1,43 @@
 """What others make of the text of a run, measured while its score is proven, which takes one core."""
 
-from collections.abc import Generator
-from queue import SimpleQueue
-from threading import Thread
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+import multiprocessing
+import signal
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-from bitgolf.base.events import NOTE, Event, with_progress
+from bitgolf.base.events import NOTE, Event, finish, with_progress
 from bitgolf.rivals.compressors import measure_compressors, missing_ones, quick_ones
 from bitgolf.rivals.known import known_scores
+from bitgolf.run.child import end_with_parent
 from bitgolf.run.result import RunResult
 from bitgolf.text.shards import Dataset
 
 RIVAL_BYTES = 64_000_000  # of training text that compressors are given, which would else take hours
-Value = TypeVar("Value")
 
 
-class Beside(Generic[Value]):
-    """A piece of work whose steps a thread takes from the beginning of a context; it stops at its end."""
+@contextmanager
+def measuring(folder: Path, budget_bytes: int) -> Iterator[None]:
+    """A context beside which a process measures the compressors on the dataset in a folder.
 
-    def __init__(self, work: Generator[Event, None, Value]) -> None:
-        self._work, self._stopped = work, False
-        self._taken: SimpleQueue[Event | None] = SimpleQueue()
-        self._ended: Value | BaseException
+    At its end all are measured, and `stood_beside` finds the figures there; whatever fails it meets again. A
+    thread would not do: some compressors keep Python's lock.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_measure, args=(folder, budget_bytes), daemon=True)
+    process.start()
+    try:
+        yield
+        process.join()
+    finally:
+        process.kill()
 
-    def __enter__(self) -> Self:
-        Thread(target=self._run, daemon=True).start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped = True
-
-    def _run(self) -> None:
-        try:
-            while not self._stopped:
-                self._taken.put(next(self._work))
-            self._work.close()
-        except StopIteration as end:
-            self._ended = end.value
-        except BaseException as error:  # it is the caller's, who asks for the end
-            self._ended = error
-        self._taken.put(None)
-
-    def rest(self) -> Generator[Event, None, Value]:
-        """All steps, those that were taken before too; returns what the work does, or raises its error."""
-        while (event := self._taken.get()) is not None:
-            yield event
-        if isinstance(self._ended, BaseException):
-            raise self._ended
-        return self._ended
+def _measure(folder: Path, budget_bytes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    end_with_parent()
+    finish(measure_compression(Dataset.open(folder), budget_bytes))
 
 
 def stood_beside(dataset: Dataset, budget_bytes: int) -> Generator[Event, None, RunResult]:

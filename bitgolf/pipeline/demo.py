@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitgolf.base.events import Event, is_first_process
 from bitgolf.base.files import write_json
-from bitgolf.pipeline.beside import Beside, stood_beside
+from bitgolf.pipeline.beside import measuring, stood_beside
 from bitgolf.pipeline.coding import prove_artifact
 from bitgolf.pipeline.work import work
 from bitgolf.recipe import Recipe
@@ -40,16 +40,17 @@ def demonstrate(
     result = yield from work(recipe, data, folder, seed, start=start, chosen=chosen)
     if not is_first_process():
         return result
-    started = time.perf_counter()
-    with Beside(stood_beside(Dataset.open(Path(result["dataset"])), recipe.budget.budget_bytes)) as others:
-        if result["status"] == "ok":
-            adapts = recipe.score.adapter != NoAdapter()
-            fixed = UNADAPTED if adapts else ()
+    started, dataset = time.perf_counter(), Dataset.open(Path(result["dataset"]))
+    if result["status"] == "ok":
+        adapts = recipe.score.adapter != NoAdapter()
+        fixed = UNADAPTED if adapts else ()
+        with measuring(dataset.folder, recipe.budget.budget_bytes):
             certificate = yield from prove_artifact(
                 str(folder), None, None, proven_bytes, None, overrides=fixed
             )
-            result["proof"] = {name: certificate[name] for name in SHOWN} | {"unadapted": adapts}
-        result |= yield from others.rest()
+            yield Event("rivals", 0, 1, {})
+        result["proof"] = {name: certificate[name] for name in SHOWN} | {"unadapted": adapts}
+    result |= yield from stood_beside(dataset, recipe.budget.budget_bytes)
     result["seconds"]["prove and rivals"] = time.perf_counter() - started
     write_json(folder / "result.json", result)
     write_report(folder)

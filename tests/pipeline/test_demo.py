@@ -45,8 +45,9 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
             "next:",
         ):
             assert words in out
-        assert read_json(tmp_path / "runs" / folder / "result.json")["status"] == "ok"
-        assert (tmp_path / "runs" / folder / "report.html").is_file()
+        result = read_json(tmp_path / "runs" / folder / "result.json")
+        assert result["status"] == "ok" and result["rivals"] and result["proof"]
+        assert "bzip3 -b 64" in (tmp_path / "runs" / folder / "report.html").read_text()
         proof = tmp_path / "runs" / folder / "proof"
         stated = read_json(proof / "certificate.json")
         size = (proof / "coded.bin").stat().st_size
