@@ -1,6 +1,7 @@
 """What others make of the text of a run, measured while its score is proven, which takes one core."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ def measuring(folder: Path, budget_bytes: int) -> Iterator[None]:
 def _measure(folder: Path, budget_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     end_with_parent()
+    if hasattr(os, "nice"):
+        os.nice(10)  # what it is beside goes first
     finish(measure_compression(Dataset.open(folder), budget_bytes))
 
 
