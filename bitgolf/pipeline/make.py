@@ -27,6 +27,7 @@ from bitgolf.text.tokenizer import Tokenizer
 
 BASE = "demo"  # the recipe whose optimizer, packing and windows are taken
 VALIDATION_SHARE, VALIDATION_BYTES = 0.1, 1_200_000  # of the text, and at most
+SHORT_BYTES = 100_000  # a text that may be too short to be split
 XZ_BYTES = 8_000_000  # of a text are compressed to know how well it can be
 LEAST_TRAINING = 0.5  # of the time
 # What follows the training, in seconds: rough, from runs of some minutes on two cores.
@@ -107,10 +108,12 @@ def planned(request: Request) -> Generator[Event, None, Plan]:
     """Read the texts, measure a second, choose, and say in five notes what and why; nothing is written."""
     yield Event("read", 0, 1, {})
     text = yield from looked_at(request.sources)
+    source = divided(request.sources, text)
+    if text.num_bytes <= SHORT_BYTES:
+        source.split([*source.documents()], VALIDATION_SHARE)  # before the work: there may be too little
     about = text_line(text, request.budget_bytes)
     yield Event(NOTE, 1, 1, {NOTE: about})
     yield Event("measure", 0, 1, {})
-    source = divided(request.sources, text)
     choice = chosen(request, text, getattr(source, "fraction", VALIDATION_SHARE))
     for line in choice.lines:
         yield Event(NOTE, 1, 1, {NOTE: line})

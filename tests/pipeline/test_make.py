@@ -89,3 +89,11 @@ def test_a_text_of_few_pieces_gets_a_smaller_vocabulary(monkeypatch, tmp_path):
     assert plan.recipe.model.vocabulary_size == 320
     recipe, dataset = finish(making.tokenized(plan._replace(recipe=larger(plan.recipe)), None))
     assert recipe.model.vocabulary_size == dataset.tokenizer.vocabulary_size == 512
+
+
+def test_too_little_text_is_said_before_anything_is_measured(bitgolf, tmp_path):  # noqa: F811
+    (tmp_path / "little.txt").write_text("a few words")
+    for words in (("--plan",), QUICK):
+        code, _, err = bitgolf("make", "little.txt", *words)
+        assert code == 2 and "shape:" not in err
+        assert "too little text to keep some of it for validation" in err
