@@ -32,6 +32,7 @@ from bitgolf.report.tensors import GAPS, bits_per_byte_of, shown_error
 from bitgolf.run.positions import positions_in_words
 from bitgolf.run.training import VALIDATED
 
+PROOF = ("text_bytes", "coded_bytes", "bits_per_byte")
 METRICS = ("seconds", "nats_per_token", "scale", "step")
 SAMPLE_CHARACTERS = 4000
 
@@ -90,7 +91,15 @@ def against_compressors(run: Run) -> View:
         size = f"{model['model_bytes'] / 1e6:,.0f} MB" if model.get("model_bytes") else "size not known"
         rows.append((f"{model['name']}, a public model ({size})", model.get("bits_per_byte"), "alone"))
     finite: list[tuple[Any, ...]] = [row for row in rows if is_number(row[1])]
-    return {"rows": _shares(sorted(finite, key=lambda row: row[1]))}
+    return {"rows": _shares(sorted(finite, key=lambda row: row[1])), "proof": proof_of(run)}
+
+
+def proof_of(run: Run) -> View | None:
+    """The part of the text that was coded and read back; None if the result has no whole proof."""
+    proof = run.result.get("proof")
+    if not isinstance(proof, dict) or not all(is_number(proof.get(name)) for name in PROOF):
+        return None
+    return {name: proof[name] for name in PROOF}
 
 
 def variants(run: Run) -> View:

@@ -4,8 +4,7 @@ A log2_std stands for a standard deviation of 2 ** (log2_std / 4). A decoder com
 values from them in a fixed order by operations that IEEE 754 rounds exactly (no exp, no log). So a stream
 decodes to the same codes on every machine. Encoders sum whole numbers that float64 holds exactly, so the
 order of a sum does not matter and packing gives the same bytes everywhere too. Products are einsum's, in one
-thread: the threads of numpy's BLAS spin after each small product, and with torch's on as many cores a product
-takes a hundred times as long.
+thread: the threads of numpy's BLAS spin, and beside a busy process these small products wait for them.
 """
 
 import functools

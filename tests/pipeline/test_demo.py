@@ -47,7 +47,8 @@ def test_the_demo_tells_the_whole_story(recipe, dataset, monkeypatch, capsys, tm
             assert words in out
         result = read_json(tmp_path / "runs" / folder / "result.json")
         assert result["status"] == "ok" and result["rivals"] and result["proof"]
-        assert "bzip3 -b 64" in (tmp_path / "runs" / folder / "report.html").read_text()
+        page = (tmp_path / "runs" / folder / "report.html").read_text()
+        assert "bzip3 -b 64" in page and f"coded into {result['proof']['coded_bytes']:,} bytes" in page
         proof = tmp_path / "runs" / folder / "proof"
         stated = read_json(proof / "certificate.json")
         size = (proof / "coded.bin").stat().st_size

@@ -227,6 +227,20 @@ def test_the_packed_model_tells_what_tokens_say(tmp_path: Path) -> None:
     assert "token by token" in write_report(tmp_path).read_text()
 
 
+@pytest.mark.parametrize(
+    "odd", [{}, {"proof": 3}, {"proof": {"text_bytes": "<b>", "coded_bytes": 1, "bits_per_byte": 1}}]
+)
+def test_a_proof_is_told_where_it_is_whole(tmp_path: Path, odd: dict[str, Any]) -> None:
+    plant(tmp_path)
+    path = tmp_path / "result.json"
+    proof = {"text_bytes": 99_999, "coded_bytes": 15_360, "bits_per_byte": 1.2288}
+    for added, told in ({"proof": proof}, True), (odd, False):
+        path.write_text(json.dumps(result(**added)))
+        page = write_report(tmp_path).read_text()
+        assert ("99,999 bytes of this text were coded into 15,360 bytes, 1.2288" in page) == told
+        assert told == ("Proven" in page)
+
+
 def test_over_budget_is_marked(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(json.dumps(result(status="over budget", total_bytes=1_200_000)))
     assert 'class="budget over"' in write_report(tmp_path).read_text()
