@@ -21,6 +21,7 @@ from bitgolf.public.streams import MAX_FILE_BYTES, PublicFileError
 MOST_MEMBERS = 50_000  # tensors of a file
 OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 WAY_OUT = "expected a file that torch.save wrote, with tensors only: torch.save(model.state_dict(), ...)"
+DEEPEST = 4  # wrappers of a state dict; a dict may hold itself
 PACKED_DTYPES = {torch.float4_e2m1fn_x2} if hasattr(torch, "float4_e2m1fn_x2") else set()
 HOLDERS = ("model", "state_dict", "model_state_dict")
 # What wrappers of torch put into names: torch.compile, data parallelism, sharding, activation checkpoints.
@@ -161,6 +162,8 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """
     notes = []
     while holders := _holders(value):
+        if len(notes) == DEEPEST:
+            raise PublicFileError("state dicts within state dicts", value=holders[:3], way_out=WAY_OUT)
         if len(holders) > 1 and holders[0] not in HOLDERS:
             way_out = "save one of them: torch.save(model.state_dict(), ...)"
             raise PublicFileError("several state dicts are in it", value=holders[:3], way_out=way_out)

@@ -103,7 +103,10 @@ def nested():
 
 
 GATE, TABLE = "blocks.0.attn.q_gain", "tok_emb.weight"
+ITSELF: dict[str, object] = dict(STATE)
+ITSELF["model"] = ITSELF
 ODD = {
+    "itself": (ITSELF, "model", "within state dicts"),
     "coo": (odd(TABLE, sparse()[0]), TABLE, "not dense"),
     "csr": (odd(TABLE, sparse()[1]), TABLE, "not dense"),
     "meta": (odd(TABLE, torch.zeros(300, 32, device="meta")), TABLE, "no values"),
