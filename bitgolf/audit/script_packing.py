@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bitgolf.audit.finding import CANNOT_TELL, Finding
 from bitgolf.audit.interpreter import Interpreter
@@ -63,23 +63,38 @@ BY_NAME = ("__import__", "import_module")
 
 def _is_guarded(script: Script, handlers: list[ast.ExceptHandler]) -> bool:
     """Whether a missing module is only noted, and an error is raised where it is needed."""
-    inner = [node for handler in handlers for node in handler.body]
-    notes = [node.value for node in inner if isinstance(node, ast.Assign)]
-    if len(notes) < len(inner) or any(getattr(each, "value", True) for each in notes):
+    notes = [node for handler in handlers for node in handler.body]
+    if not all(
+        isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and not node.value.value
+        for node in notes
+    ):
         return False
-    noted = script.reach.carries(*notes)
-    asked = [
-        node
-        for node, scope in script.reach.all(ast.AST)
-        if isinstance(node, ast.If | ast.IfExp | ast.BoolOp | ast.Compare)
-        and noted.by(node.test if isinstance(node, ast.If | ast.IfExp) else node, scope)
+    noted = {name for node in notes if isinstance(node, ast.Assign) for name in names_given(node)}
+    own = [(function, _aliases(nodes(function, ast.Assign), noted)) for function in functions(script)]
+    places = [(script.tree, noted | _aliases(script.tree.body, noted)), *own]
+    tests = [
+        test
+        for region, names in places
+        for test in nodes(region, ast.If, ast.IfExp, ast.BoolOp, ast.Compare)
+        if names & names_in(test.test if isinstance(test, ast.If | ast.IfExp) else test)
     ]
     used = any(
-        isinstance(each.value, ast.Name) and noted.by(each.value, scope)
-        for each, scope in script.reach.all(ast.Attribute)
+        isinstance(each.value, ast.Name) and each.value.id in names
+        for region, names in places
+        for each in nodes(region, ast.Attribute)
     )
-    raises = any(any(nodes(each, ast.Raise)) for each in asked)
-    return raises or used and not asked  # where nobody asks, the first use is an error
+    raises = any(any(nodes(test, ast.Raise)) for test in tests)
+    return raises or used and not tests  # where nobody asks, the first use is an error
+
+
+def _aliases(statements: Iterable[ast.stmt], names: set[str]) -> set[str]:
+    """Names that are given one of these."""
+    return {
+        name
+        for each in statements
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name) and each.value.id in names
+        for name in names_given(each)
+    }
 
 
 def binary_megabytes(script: Script) -> Iterator[Finding]:
