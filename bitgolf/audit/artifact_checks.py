@@ -61,10 +61,16 @@ def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
     except BitgolfError as error:
         yield Finding("K06", CANNOT_TELL, path.name, str(error))
         return
+    if odd := [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]:
+        count, name = int(tensors[odd[0]].isnan().sum()), odd[0]
+        message = f"{count:,} of {tensors[name].numel():,} weights are NaN"
+        yield Finding("V19", FOUND, f"{path.name}: {name}", message, "weights that give every token a score")
+        return
     yield from needless(path, tensors)
     yield from coarse_table(path, tensors)
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1:
+        matrix = tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1
+        if matrix and bool(tensor.isfinite().all()):  # a mask has infinities
             yield from collapsed(path, name, tensor.detach().float())
 
 
@@ -138,4 +144,4 @@ def collapsed(path: Path, name: str, matrix: Tensor) -> Iterator[Finding]:
         yield Finding("T09", SUSPECTED, f"{path.name}: {name}", message)
 
 
-COVERED = frozenset("K01 K06 T08 T09 T10".split())
+COVERED = frozenset("K01 K06 T08 T09 T10 V19".split())

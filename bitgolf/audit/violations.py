@@ -62,7 +62,7 @@ V17 S targets are left out of the score or counted twice | script
     every target scored once | sum over tokens, whole windows or not, and divide by all tokens once
 V18 S one process's share of the score is reported as the whole | script
     the same score by any number of processes | add up losses, tokens and bytes of all processes with all_reduce
-V19 S a score of zero, or none | log
+V19 S a score of zero, or none | artifact log
     a number above zero | look at the evaluation loop
 B01 S the space before a word is counted twice | script log
     each space once | leave the + 1 to the place that knows the token before

@@ -160,7 +160,7 @@ def state_in(value: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
 
     Raises PublicFileError for what is no state dict, and for names that fall together.
     """
-    notes = []
+    notes: list[str] = []
     while holders := _holders(value):
         if len(notes) == DEEPEST:
             raise PublicFileError("state dicts within state dicts", value=holders[:3], way_out=WAY_OUT)

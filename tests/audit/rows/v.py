@@ -1,6 +1,8 @@
 # ruff: noqa: E501  (plants are texts of scripts)
 """Plants and clean neighbours of the rows V: validation."""
 
+import torch
+
 from tests.audit.planted import (
     indented,
     log_text,
@@ -14,10 +16,12 @@ from tests.audit.rows.made import (
     START,
     TRAINED,
     Change,
+    artifact,
     data,
     log,
     said,
     script,
+    state,
 )
 
 ADD = "            nats += loss.sum().to(torch.float64)\n"
@@ -596,6 +600,12 @@ ROWS = [
     log("V13", "shards that are left", said("train_shards: 1499"), said("train_shards: 80")),
     log("V14", "too good", log_text(1, 0.31, CODE), log_text(1, 0.95, CODE)),
     log("V19", "zero", log_text(1, 0.0, CODE)),
+    artifact(
+        "V19",
+        "weights that are none",
+        state(**{"blocks.0.weight": torch.full((64, 64), torch.nan)}),
+        state(mask=torch.full((64, 64), -torch.inf).triu(1)),
+    ),
     log("V11", "a part", log_text(1, 1.2, CODE, tokens=3_000_000)),
     data("V13", "documents of both", HELD, [*TRAINED, *HELD[3:6]]),
     data("V13", "changed a little", HELD, [*TRAINED, *([1, 2, *each[1:]] for each in HELD[:5])]),
