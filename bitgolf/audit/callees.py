@@ -47,9 +47,8 @@ class Callees:
         self.methods: dict[tuple[str, str], Definition] = {}
         self.owner: dict[int, str] = {}  # the class of a method
         self.imported: dict[str, str] = {}  # names of modules and of what is in them, whole
-        self.scopes: dict[
-            int, tuple[int, str]
-        ] = {}  # names: the function or file, and in which class's method
+        # of names: the function or file that they stand in, and the class of the method around them
+        self.scopes: dict[int, tuple[int, str]] = {}
         self.outer: dict[int, int] = {}  # functions, by what they stand in
         self.bound: dict[int, set[str]] = {}  # names that are given something there
         self.defined: dict[tuple[int, str], Definition] = {}  # functions that stand there
