@@ -110,9 +110,13 @@ def is_safetensors(data: bytes) -> bool:
 def check_tensors(value: Any, num_bytes: int, name: str = "") -> None:
     """Refuse tensors that are not plain numbers in so many bytes of a file, by their names."""
     waiting: list[tuple[str, Any]] = [(name, value)]
-    claimed, seen = 0, 0
+    claimed, seen, met = 0, 0, set[int]()
     while waiting:
         name, each = waiting.pop()
+        if isinstance(each, (Mapping, list, tuple, set)):
+            if id(each) in met:  # once each: one may hold itself
+                continue
+            met.add(id(each))
         seen += 1
         if seen > 20 * MOST_MEMBERS:
             raise PublicFileError("holds too many values", value=seen, way_out=WAY_OUT)
