@@ -69,9 +69,10 @@ def check_artifact(path: Path, rules: Rules) -> Iterator[Finding]:
     yield from needless(path, tensors)
     yield from coarse_table(path, tensors)
     for name, tensor in tensors.items():
-        matrix = tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1
-        if matrix and bool(tensor.isfinite().all()):  # a mask has infinities
-            yield from collapsed(path, name, tensor.detach().float())
+        if tensor.is_floating_point() and tensor.ndim == 2 and min(tensor.shape) > 1:
+            matrix = tensor.detach().float()
+            if bool(matrix.isfinite().all()):  # a mask has infinities
+                yield from collapsed(path, name, matrix)
 
 
 def needless(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:

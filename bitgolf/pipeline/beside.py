@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from bitgolf.base.events import NOTE, Event, finish, with_progress
 from bitgolf.rivals.compressors import measure_compressors, missing_ones, quick_ones
 from bitgolf.rivals.known import known_scores
-from bitgolf.run.child import end_with_parent
+from bitgolf.run.child import leave_ctrl_c_and_end_with_parent
 from bitgolf.run.result import RunResult
 from bitgolf.text.shards import Dataset
 
@@ -36,8 +35,7 @@ def measuring(folder: Path, budget_bytes: int) -> Iterator[None]:
 
 
 def _measure(folder: Path, budget_bytes: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    end_with_parent()
+    leave_ctrl_c_and_end_with_parent()
     if hasattr(os, "nice"):
         os.nice(10)  # what it is beside goes first
     finish(measure_compression(Dataset.open(folder), budget_bytes))

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import multiprocessing
-import signal
 import struct
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -24,7 +23,7 @@ from bitgolf.proof.arithmetic import NATIVE, PORTABLE, Arithmetic, arithmetic_he
 from bitgolf.proof.finished import Finished
 from bitgolf.proof.frames import Frame, Layout, decode_frame, encode_frame
 from bitgolf.proof.portable import Portable
-from bitgolf.run.child import end_with_parent
+from bitgolf.run.child import leave_ctrl_c_and_end_with_parent
 from bitgolf.squeeze.artifact import load_model, unpack
 from bitgolf.text.tokenizer import Tokenizer
 
@@ -244,8 +243,7 @@ _passed: "Synchronized[int]"  # tokens passed by all workers
 def _begin(artifact: bytes, window: int, portable: bool, passed: "Synchronized[int]") -> None:
     """In a worker: open the model, and leave Ctrl-C to the parent."""
     global _coder, _passed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
+    leave_ctrl_c_and_end_with_parent()
     torch.set_num_threads(1)
     bitgolf.import_core()
     _coder, _passed = coder_of(artifact, window, portable), passed

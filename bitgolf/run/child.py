@@ -3,7 +3,14 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
+
+
+def leave_ctrl_c_and_end_with_parent() -> None:
+    """A process that works beside its parent, who hears Ctrl-C and ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def end_with_parent() -> None:

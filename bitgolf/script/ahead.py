@@ -1,13 +1,12 @@
 """Scripts made by a process of its own, while the data of a run is made."""
 
 import multiprocessing
-import signal
 from contextlib import suppress
 
 import bitgolf
 from bitgolf.base.events import NOTE, Event
 from bitgolf.recipe import Recipe
-from bitgolf.run.child import end_with_parent
+from bitgolf.run.child import leave_ctrl_c_and_end_with_parent
 from bitgolf.script.counted import plainly_packed
 from bitgolf.script.kept import minified
 
@@ -38,8 +37,7 @@ class Ahead:
 
 
 def _make(recipe: Recipe, has_first: "multiprocessing.synchronize.Event") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    end_with_parent()
+    leave_ctrl_c_and_end_with_parent()
     bitgolf.import_core()
     with suppress(Exception):  # the run itself meets it again, and says it
         minified(recipe)

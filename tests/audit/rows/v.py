@@ -604,7 +604,9 @@ ROWS = [
         "V19",
         "weights that are none",
         state(**{"blocks.0.weight": torch.full((64, 64), torch.nan)}),
-        state(mask=torch.full((64, 64), -torch.inf).triu(1)),
+        state(
+            mask=torch.full((64, 64), -torch.inf).triu(1), eight_bits=torch.ones(8, 8).to(torch.float8_e4m3fn)
+        ),
     ),
     log("V11", "a part", log_text(1, 1.2, CODE, tokens=3_000_000)),
     data("V13", "documents of both", HELD, [*TRAINED, *HELD[3:6]]),
